@@ -62,7 +62,7 @@ def expected(identity: str) -> Inspection:
         lease=Lease(Epoch(1), InstanceId(7), Milliseconds(7_000), wanted=True),
         label="phone app",
         records={"device": 2, "session": 1},
-        changes=((Version(2), "device"), (Version(3), "session")),
+        changes=((Version(2), "device", 1), (Version(3), "session", 1)),
     )
 
 
@@ -146,7 +146,14 @@ async def test_the_kinds_of_one_version_are_in_order(tmp_path: Path) -> None:
     async with filled(tmp_path / "store") as backend:
         rows = [Row(name, b"4") for name in (C, A)]
         await backend.commit(Epoch(1), rows, NOW, DURATION, may_release=False)
-        assert inspect(tmp_path / "store", lines=2).changes == ((4, "device"), (4, "session"))
+        assert inspect(tmp_path / "store", lines=2).changes == ((4, "device", 1), (4, "session", 1))
+
+
+async def test_the_records_of_one_version_and_kind_are_counted(tmp_path: Path) -> None:
+    async with filled(tmp_path / "store") as backend:
+        rows = [Row(name, b"4") for name in (A, B, C)]
+        await backend.commit(Epoch(1), rows, NOW, DURATION, may_release=False)
+        assert inspect(tmp_path / "store", lines=3).changes == ((3, "session", 1), (4, "device", 2), (4, "session", 1))
 
 
 async def test_a_file_with_two_names_is_refused_by_either(tmp_path: Path) -> None:
@@ -200,7 +207,7 @@ def test_a_store_whose_last_user_crashed(tmp_path: Path, index: str) -> None:
 
 async def test_as_many_lines_as_asked_for(tmp_path: Path) -> None:
     async with filled(tmp_path / "store"):
-        assert inspect(tmp_path / "store", lines=1).changes == ((3, "session"),)
+        assert inspect(tmp_path / "store", lines=1).changes == ((3, "session", 1),)
         assert inspect(tmp_path / "store", lines=0).changes == ()
 
 

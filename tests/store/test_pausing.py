@@ -503,7 +503,7 @@ class TestWhatRuns:
         async with store.transaction():
             with pytest.raises(NestedOperation):
                 await store.pause()
-            with pytest.raises(NestedOperation):
+            with pytest.raises(NestedOperation, match="a store can't be resumed from inside an operation"):
                 await store.resume()
 
     async def test_goes_on_where_the_one_that_pauses_is_cancelled(self, store: CryptoStore) -> None:

@@ -714,8 +714,10 @@ class TestTracers:
         assert await store.run(count_up) == 1
 
     async def test_what_can_not_write_is_no_tracer(self, tmp_path: Path) -> None:
-        with pytest.raises(InvalidArgument, match="the write of a tracer"):
-            await CryptoStore.open(tmp_path / "store.db", key=KEY, label="x", kinds=KINDS, tracer=print)  # type: ignore[arg-type]
+        path = tmp_path / "store.db"
+        with pytest.raises(InvalidArgument, match=r"write\(line\), such as NdjsonTracer\(path\) .* not a str$"):
+            await CryptoStore.open(path, key=KEY, label="x", kinds=KINDS, tracer="x.ndjson")  # type: ignore[arg-type]
+        assert not path.exists()
 
     async def test_a_program_gets_a_trace_by_asking_for_it(self, tmp_path: Path) -> None:
         recorder = Recorder()

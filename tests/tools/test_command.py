@@ -52,6 +52,16 @@ async def test_a_store_is_looked_at_from_outside(tmp_path: Path) -> None:
     assert shown[""] == "version 2 changed a record of kind device"
 
 
+def test_what_one_commit_changed_is_one_line() -> None:
+    lease = Lease(Epoch(1), InstanceId(1), Milliseconds(0), wanted=False)
+    changes = ((Version(1), "index", 1), (Version(2), "name", 10_000))
+    shown = text_of(Inspection(1, "00", Version(2), Version(0), lease, "app", {}, changes))
+    assert [line.strip() for line in shown.splitlines() if " changed " in line] == [
+        "version 1 changed a record of kind index",
+        "version 2 changed 10,000 records of kind name",
+    ]
+
+
 async def test_as_many_lines_of_the_change_log_as_are_asked_for(tmp_path: Path) -> None:
     async with CryptoStore.open(tmp_path / "store.db", key=KEY, label="app", kinds=KINDS) as store:
         for count in (1, 2, 3):
@@ -121,6 +131,10 @@ def test_a_time_that_no_calendar_has() -> None:
     assert "nobody\n" in text_of(dataclasses.replace(found, lease=free))
 
 
+def test_its_help_says_where_traces_are_explained(tmp_path: Path) -> None:
+    assert "make explain LOGS=" in " ".join(run(tmp_path, "--help").stdout.split())
+
+
 def test_its_version(tmp_path: Path) -> None:
     assert run(tmp_path, "--version").stdout == f"unwedged {unwedged.__version__}\n"
 
@@ -128,5 +142,5 @@ def test_its_version(tmp_path: Path) -> None:
 def test_the_content_of_a_file_can_not_control_a_terminal() -> None:
     lease = Lease(Epoch(1), InstanceId(1), Milliseconds(0), wanted=False)
     evil = "\x1b[2J"
-    found = Inspection(2, "00", Version(1), Version(0), lease, evil, {evil: 1}, ((Version(1), evil),))
+    found = Inspection(2, "00", Version(1), Version(0), lease, evil, {evil: 1}, ((Version(1), evil, 1),))
     assert text_of(found).replace("\n", "").isprintable()

@@ -16,6 +16,8 @@ Given = TypeVar("Given")
 class Running(Protocol):
     """An operation that uses a guarded cache."""
 
+    mode: str
+    """Either ``"transaction"`` or ``"view"``."""
     began_ms: Milliseconds
     """When it began."""
     ended: bool

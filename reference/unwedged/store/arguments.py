@@ -7,6 +7,7 @@ after a file has been made, and by an exception of some library, which may quote
 from __future__ import annotations
 
 import os
+import unicodedata
 from inspect import isawaitable, iscoroutine
 from pathlib import Path
 
@@ -17,6 +18,9 @@ LARGEST = 2**53 - 1
 """The largest number that is accepted: what a float holds exactly, and every reader of a trace has (T1.10). Timers and
 SQLite could not take every larger one, and would say so too late."""
 
+_CONTROLS = ("Cc", "Zl", "Zp")
+"""The categories of characters that end a line or control a terminal."""
+
 
 def text_of(value: object, what: str) -> str:
     """Return a text that can be encoded. Raises ``InvalidArgument``, which names ``what`` it is without quoting it."""
@@ -25,6 +29,14 @@ def text_of(value: object, what: str) -> str:
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidArgument(f"{what} has a lone surrogate, which no encoding has")
     return value
+
+
+def label_of(value: object) -> str:
+    """Return a label that stays in its line of a log. Raises ``InvalidArgument``."""
+    label = text_of(value, "a label")
+    if any(unicodedata.category(character) in _CONTROLS for character in label):
+        raise InvalidArgument("a label is one line: no control characters")
+    return label
 
 
 def octets_of(value: object, length: int, what: str) -> bytes:
@@ -75,6 +87,15 @@ def must_be_callable(value: object, what: str) -> None:
     if not callable(value):
         advice = ": pass `put`, not `put(...)`" if iscoroutine(value) else ""
         raise InvalidArgument(f"{what} is a function, not a {type(value).__name__}{advice}")
+
+
+def must_be_a_tracer(value: object) -> None:
+    """Raise ``InvalidArgument`` if a value has no function ``write``."""
+    if not callable(getattr(value, "write", None)):
+        raise InvalidArgument(
+            "a tracer is an object with write(line), such as NdjsonTracer(path) of unwedged.trace, "
+            f"not a {type(value).__name__}"
+        )
 
 
 def must_be_awaitable(value: object) -> None:

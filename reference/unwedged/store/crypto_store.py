@@ -22,12 +22,13 @@ from unwedged.protocol.cache import ChangeLog, empty
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.store import background, engine
 from unwedged.store.arguments import (
+    label_of,
+    must_be_a_tracer,
     must_be_awaitable,
     must_be_callable,
     path_of,
     seconds_of,
     size_of,
-    text_of,
     version_of,
     whole_of,
 )
@@ -339,7 +340,7 @@ class CryptoStore:
 
         async def open_store() -> CryptoStore:
             secret = secret_of(passphrase, key)
-            text_of(label, "a label")
+            label_of(label)
             location = path_of(path)
             limit_bytes = None if cache_limit_bytes is None else size_of(cache_limit_bytes, "the limit of a cache")
             declared = declared_by_name(kinds)
@@ -348,7 +349,7 @@ class CryptoStore:
             own_randomness = SystemRandomness() if randomness is None else randomness_of(randomness)
             instance = instance_of(own_randomness)
             if tracer is not None:
-                must_be_callable(getattr(tracer, "write", None), "the write of a tracer")
+                must_be_a_tracer(tracer)
             expected = Expectations(expect, not_before)
             with _naming_the_file(location):
                 backend = await SqliteBackend.open(location, expected)
@@ -577,7 +578,7 @@ class CryptoStore:
         one that this object had open, or is an older copy of it. Then the store stays paused.
         """
         self._must_be_open()
-        self._must_not_be_inside("a store can't go on")
+        self._must_not_be_inside("a store can't be resumed")
         await self._resume_if_paused(None)
 
     async def close(self, *, timeout_seconds: float | None = None) -> None:

@@ -151,7 +151,10 @@ def _must_not_be_remains(path: Path) -> None:
     path = resolved(path)
     logged = (_size(path, "-wal") > 0) or _has_pages(path)
     if logged and not _size(path):
-        raise NotAStore("the file is missing or empty, and the log beside it is not: these are the remains of a store")
+        raise NotAStore(
+            "the file is missing or empty, and the log beside it is not: these are the remains of a store. Put the "
+            "store's file back beside its log, or put both away"
+        )
 
 
 def _has_pages(path: Path) -> bool:

@@ -19,7 +19,10 @@ from unwedged.store.schema import CENSUS, identity_of, version_of
 
 _STATE: Final = "SELECT floor, label, epoch, holder, expires, wanted FROM state"
 _COUNTS: Final = "SELECT CAST(kind AS TEXT), count(*) FROM record GROUP BY kind ORDER BY kind"
-_LINES: Final = "SELECT version, CAST(kind AS TEXT) FROM change ORDER BY version DESC, kind DESC LIMIT ?"
+_LINES: Final = (
+    "SELECT version, CAST(kind AS TEXT), count(*) FROM change "
+    "GROUP BY version, kind ORDER BY version DESC, kind DESC LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,12 @@ class Inspection:
     """The label of the instance that took the lease last."""
     records: Mapping[str, int]
     """How many records there are of each kind."""
-    changes: tuple[tuple[Version, str], ...]
-    """The last lines of the change log, oldest first: which commit wrote a record of which kind."""
+    changes: tuple[tuple[Version, str, int], ...]
+    """The end of the change log, oldest first: which commit wrote records of which kind, and how many."""
 
 
 def inspect(path: str | Path, lines: int = 20) -> Inspection:
-    """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` lines of the change log."""
+    """Look at the store at ``path``, as it is after its last commit, with at most ``lines`` of its ``changes``."""
     must_be_supported()
     named = path_of(path)
     if whole_of(lines, "the number of lines") < 0:
@@ -90,6 +93,7 @@ def _read(path: Path, lines: int, *, immutable: bool) -> Inspection:
             label=label,
             records=dict(connection.execute(_COUNTS)),
             changes=tuple(
-                (Version(line), kind) for line, kind in reversed(connection.execute(_LINES, (lines,)).fetchall())
+                (Version(line), kind, count)
+                for line, kind, count in reversed(connection.execute(_LINES, (lines,)).fetchall())
             ),
         )

@@ -23,7 +23,7 @@ from unwedged.protocol.guard import NO_GUARD, Guard, Stage
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import LONGEST_LEASE_MS, takeable
 from unwedged.store import background
-from unwedged.store.admission import Admission, Queue
+from unwedged.store.admission import Admission, Queue, Running
 from unwedged.store.arguments import whole_of
 from unwedged.store.backend import Backend
 from unwedged.store.clock import Clock, Randomness
@@ -78,7 +78,7 @@ class LeaseTimes:
     lease. The operations may continue until the lease ends. So a waiting process gets the lease after this time,
     ``duration_ms`` and two times ``renew_every_ms`` at most, however long operations run; and a short operation on a
     busy machine is not cut off. A commit that ends meanwhile beside a view renews the lease once more (P8.11): then it
-    takes up to one ``duration_ms`` longer.
+    takes up to one ``duration_ms`` longer. If only this process itself waits for so long, that is logged.
 
     ``turn_ms``: how long a holder serves what waits in its own process before it hands the lease over. If nothing waits
     there, it hands it over at once. Each turn costs a handover and a sync; eight processes that all want the lease get
@@ -162,6 +162,9 @@ class LeaseLock:
         self._held_since = Milliseconds(0)
         self._draining_ms: Milliseconds | None = None
         """For how long the guard had been draining at the last look, if the code of an operation still ran then."""
+        self._in_the_way: dict[Running, Milliseconds] = {}
+        """The operations that something in this process waits for, and since when, by the looks of a task."""
+        self._holdup_told = False
         self._waiter_seen_under: Epoch | None = None
         """The epoch under which this instance has learnt that somebody waits. It is noted when its turn is over."""
         self._handed_over: Epoch | None = None
@@ -467,6 +470,30 @@ class LeaseLock:
                 ),
             )
 
+    # P8.14
+    def warn_if_held_up(self) -> None:
+        """Log once that something in this process has waited for too long for operations whose code still runs."""
+        now, times = self._now(), self._in_the_way
+        all_wait = self._closed or self._admitting_paused
+        self._in_the_way = {
+            operation: min(times.get(operation, now), now)  # After the clock was set back, the time counts anew.
+            for operation in self.guarded.admission.operations
+            if rules.admits(self.guard) and not operation.ended
+            if all_wait or (self._transactions and operation.mode == "transaction")
+        }
+        held_up = [
+            f"{operation.name} ({now - min(operation.began_ms, since)} ms)"
+            for operation, since in self._in_the_way.items()
+            if now - since > self.times.overdue_after_ms
+        ]
+        told, self._holdup_told = self._holdup_told, bool(held_up)  # first: the log may fail
+        if held_up and not told:
+            logger.warning(
+                "closing, pausing or a transaction of this process waits: operations do not end label=%s epoch=%d: %s",
+                *(self.label, self.guard.epoch),
+                ", ".join(held_up),
+            )
+
     # P8.15
     async def end_if_expired(self) -> None:
         """End a guard whose lease is no longer renewed, once its time is up: what waits here may then ask anew."""
@@ -618,6 +645,7 @@ class LeaseLock:
 
     async def _renew_or_let_expire(self) -> None:
         self.stop_renewing_if_overdue()
+        self.warn_if_held_up()
         if self.guarded.admission.committing:
             return  # A commit renews the lease itself, and until it is done nobody else can write (P8.27).
         try:

@@ -61,7 +61,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="unwedged", description="Look into stores that several processes share.")
+    parser = _Parser(
+        prog="unwedged",
+        description="Look into stores that several processes share. Traces are explained in a copy of the repository: "
+        "make explain LOGS=...",
+    )
     parser.add_argument("--version", action="version", version=f"unwedged {unwedged.__version__}")
     tools = parser.add_subparsers(metavar="TOOL", required=True)
     for tool in TOOLS:

@@ -16,7 +16,7 @@ DESCRIPTION: Final = f"{WHAT}. Needs no passphrase and never writes."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the tool to ``parser``."""
     parser.add_argument("store", help="the store's file")
-    parser.add_argument("--lines", type=int, default=20, help="how many lines of the change log (default: 20)")
+    parser.add_argument("--lines", type=int, default=20, help="how many lines about the change log (default: 20)")
 
 
 def run(parsed: argparse.Namespace) -> str:

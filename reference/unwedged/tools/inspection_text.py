@@ -31,8 +31,9 @@ def _rows(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "somebody waits", "yes" if lease.wanted else "no"
     yield "version", str(found.version)
     yield "change log", f"complete after version {found.floor}"
-    for version, kind in found.changes:
-        yield "", f"version {version} changed a record of kind {printable(kind)}"
+    for version, kind, count in found.changes:
+        records = "a record" if count == 1 else f"{count:,} records"
+        yield "", f"version {version} changed {records} of kind {printable(kind)}"
     for kind, count in found.records.items():
         yield f"records of {printable(kind)}", str(count)
 

@@ -33,6 +33,7 @@ from unwedged.store import (
 from unwedged.store.clock import SystemClock, SystemRandomness
 from unwedged.store.expectations import Expectations
 from unwedged.store.sqlite import SqliteBackend
+from unwedged.tools.inspection_text import text_of
 
 
 async def opened(opening: Opening[CryptoStore]) -> CryptoStore:
@@ -149,6 +150,22 @@ class TestOpening:
         drawn = [SystemRandomness().instance() for _ in range(1000)]
         assert len(set(drawn)) == 1000
         assert 1 <= min(drawn) < 2**58 < 2**62 < max(drawn) < 2**63
+
+    @pytest.mark.parametrize("control", ["\n", "\r", "\0", "\x1b", "\x85", "\u2028", "\u2029"])
+    async def test_a_label_is_one_line(self, tmp_path: Path, control: str) -> None:
+        path = tmp_path / "store.db"
+        with pytest.raises(InvalidArgument, match="a label is one line"):
+            await CryptoStore.open(path, key=KEY, label=f"a{control}b", kinds=KINDS)
+        assert not path.exists()
+
+    async def test_a_label_of_another_program_does_no_harm(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.db"
+        backend = await SqliteBackend.open(path)
+        await backend.acquire(InstanceId(7), "a\nb", Milliseconds(0), Milliseconds(1))
+        await backend.close()
+        async with await CryptoStore.open(path, key=KEY, label="é 🚲", kinds=KINDS) as store:
+            assert r"'a\nb' (instance 7)" in text_of(inspect(path))
+            assert await store.run(count_up) == 1
 
     # P17.7
     async def test_two_may_make_its_key_at_once(self, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TypeVar
 
 import pytest
@@ -371,6 +371,128 @@ class TestOverdue:
         await pauses_end(phone, new)
         assert await new == 1
         assert not running.done()
+
+
+async def stuck(go_on: asyncio.Event, store: Instance) -> None:
+    async with store.transaction():
+        await go_on.wait()
+
+
+class TestHeldUp:
+    """No other instance waits, but something in this one does, and an operation does not end (P8.14)."""
+
+    WAITS = "closing, pausing or a transaction of this process waits: operations do not end label=phone epoch=1: "
+
+    @pytest.fixture
+    async def go_on(self, phone: Instance) -> AsyncIterator[asyncio.Event]:
+        await take_over(phone)
+        go_on = asyncio.Event()
+        self.started: list[asyncio.Task[object]] = []
+        yield go_on
+        go_on.set()
+        for task in self.started:
+            task.cancel()
+        await asyncio.gather(*self.started, return_exceptions=True)
+
+    async def begin(self, work: Coroutine[None, None, object]) -> None:
+        self.started.append(asyncio.create_task(work))
+        await all_that_can_run()
+
+    def warnings(self, phone: Instance, caplog: pytest.LogCaptureFixture, *waits_ms: int) -> list[str]:
+        """Let time pass between looks, and return what is logged."""
+        caplog.clear()
+        for wait_ms in waits_ms:
+            phone.clock.advance(wait_ms)
+            phone.lock.warn_if_held_up()
+        assert phone.lock.guard.stage is Stage.HELD
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    # P8.14
+    @pytest.mark.parametrize("waits", ["transaction", "pause", "close"])
+    async def test_what_waits_here_is_told_once(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture, waits: str
+    ) -> None:
+        await self.begin(stuck(go_on, phone))
+        assert self.warnings(phone, caplog, 5000, 5000) == []
+        work = {"transaction": phone.run(count_up), "pause": phone.pause(), "close": phone.close()}
+        await self.begin(work.pop(waits))
+        for unused in work.values():
+            unused.close()
+        assert self.warnings(phone, caplog, 0, 2000) == []
+        assert self.warnings(phone, caplog, 1) == [f"{self.WAITS}stuck (12001 ms)"]
+        assert self.warnings(phone, caplog, 5000) == []
+
+    async def test_each_holdup_is_told(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Something waits all the time, but for one operation after the other."""
+        first = asyncio.Event()
+        for until in (first, go_on, go_on):
+            await self.begin(stuck(until, phone))
+        assert self.warnings(phone, caplog, 0, 2001) == [f"{self.WAITS}stuck (2001 ms)"]
+        first.set()
+        await self.started[0]
+        await all_that_can_run()
+        assert self.warnings(phone, caplog, 0, 2000) == []
+        assert self.warnings(phone, caplog, 1) == [f"{self.WAITS}stuck (2001 ms)"]
+
+    async def test_a_transaction_waits_for_no_view(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for work in (ends_when(go_on, phone), stuck(go_on, phone), stuck(go_on, phone)):
+            await self.begin(work)
+        assert self.warnings(phone, caplog, 0, 2001) == [f"{self.WAITS}stuck (2001 ms)"]
+
+    async def test_pausing_waits_for_views(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for work in (ends_when(go_on, phone), ends_when(go_on, phone), phone.pause()):
+            await self.begin(work)
+        [warning] = self.warnings(phone, caplog, 0, 2001)
+        assert warning == f"{self.WAITS}ends_when (2001 ms), ends_when (2001 ms)"
+
+    # P8.13
+    @pytest.mark.usefixtures("go_on")
+    async def test_a_commit_is_no_holdup(self, phone: Instance, caplog: pytest.LogCaptureFixture) -> None:
+        gate = phone.gated.hold_before("commit")
+        await self.begin(phone.run(count_up))
+        await gate.reached.wait()
+        await self.begin(phone.run(count_up))
+        assert self.warnings(phone, caplog, 0, 5000) == []
+        gate.opened.set()
+
+    # P8.12
+    async def test_a_clock_that_was_put_back_gives_it_its_time_once_more(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            await self.begin(stuck(go_on, phone))
+        assert self.warnings(phone, caplog, 0, -30_000, 2000) == []
+        assert self.warnings(phone, caplog, 1) == [f"{self.WAITS}stuck (2001 ms)"]
+
+    async def test_an_instance_for_which_another_waits_is_told_of_that_alone(
+        self, phone: Instance, extension: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            await self.begin(stuck(go_on, phone))
+        assert not await extension.lock.acquire_now()
+        phone.clock.advance(phone.lock.times.turn_ms)
+        await phone.lock.renew_now()
+        assert phone.lock.guard.stage is Stage.DRAINING
+        for _ in range(2):
+            phone.lock.warn_if_held_up()
+            phone.clock.advance(2001)
+        assert "this process waits" not in caplog.text
+
+    async def test_the_task_that_renews_looks(
+        self, phone: Instance, go_on: asyncio.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            await self.begin(stuck(go_on, phone))
+        for wait_ms in (0, 2001):
+            phone.clock.advance(wait_ms)
+            await phone.lock._renew_or_let_expire()
+        assert self.WAITS in caplog.text
 
 
 class TestClosing:

@@ -173,7 +173,7 @@ async def test_a_damaged_text_is_read_as_another_one_and_stops_no_process(store:
     assert (await store.backend.changes(Version(0), epoch)).changes[0] == Change(Version(1), damaged)
     assert await store.backend.contents() == (0, frozenset({damaged.kind}))
     shown = inspect(store.path)
-    assert (shown.label, shown.records, shown.changes[-1]) == ("l\ufffd", {damaged.kind: 1}, (1, damaged.kind))
+    assert (shown.label, shown.records, shown.changes[-1]) == ("l\ufffd", {damaged.kind: 1}, (1, damaged.kind, 1))
 
 
 async def test_a_kind_that_is_no_text_is_read_as_one(store: Store) -> None:
@@ -188,7 +188,7 @@ async def test_a_kind_that_is_no_text_is_read_as_one(store: Store) -> None:
     assert (await store.backend.changes(Version(0), epoch)).changes == (Change(Version(1), RowName("ki", b"key")),)
     assert await store.backend.contents() == (0, frozenset({"ki"}))
     shown = inspect(store.path)
-    assert (shown.records, shown.changes) == ({"ki": 1}, ((1, "ki"),))
+    assert (shown.records, shown.changes) == ({"ki": 1}, ((1, "ki", 1),))
 
 
 async def test_a_closed_backend(store: Store) -> None:
