@@ -94,7 +94,7 @@ class World:
             await process.kill()
         self.database.empty()
         for backend in self._backends.values():
-            backend._newest = Version(0)  # noqa: SLF001 (a test harness)
+            backend._newest, backend._rolled_back = Version(0), False  # noqa: SLF001 (a test harness)
         self.bases.clear()
         self.history = [dict.fromkeys(self.records, 0)]
         self.begin()

@@ -43,7 +43,7 @@ class Store:
 
     def reset(self, row: Lease = Lease(Epoch(0), None, Milliseconds(0), wanted=False), label: str = "") -> None:  # noqa: B008 (immutable)
         self.resets += 1
-        self.backend._newest = Version(0)
+        self.backend._newest, self.backend._rolled_back = Version(0), False
         self.raw.execute("BEGIN")
         self.raw.execute("DELETE FROM record")
         self.raw.execute("DELETE FROM change")
