@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
 from checking.replay.substitutions import Substitution
 from unwedged.machine import OlmMachine, sas, verification, verifications
+from unwedged.machine.errors import UnknownVerification
 from unwedged.machine.identifiers import Device, DeviceId, Ed25519Key, JsonObject, UserId
 from unwedged.machine.records import VERIFICATION, Phase, VerificationFlow
 from unwedged.machine.sas import Macs
@@ -95,7 +96,10 @@ def _confirmed_twice() -> Sequence[Substitution]:
 
 # M16.1, S1.3
 def _verification_interrupted() -> Sequence[Substitution]:
-    """A flow is an object in memory, and is lost with its process."""
+    """A flow is an object in memory, and is lost with its process. Then a start of it is ignored, as in the model."""
+
+    def started_without_request(*_: object) -> NoReturn:
+        raise UnknownVerification("a start is of a verification that is not known")
 
     async def forget(transaction: Transaction) -> None:
         for flow_id in await transaction.keys(VERIFICATION):
@@ -107,7 +111,10 @@ def _verification_interrupted() -> Sequence[Substitution]:
         await machine._store.run(forget)
         await _close(machine)
 
-    return [(OlmMachine, "close", close)]
+    return [
+        (OlmMachine, "close", close),
+        (verification, "started_without_request", started_without_request),
+    ]
 
 
 FAULTS: Final[Mapping[str, Callable[[], Sequence[Substitution]]]] = {
