@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import quote
 
+from checking.errors import CheckError
 from checking.machine_replay.homeserver import Device, Homeserver, Json
 from unwedged.machine import (
     KeysClaim,
@@ -19,6 +21,9 @@ from unwedged.machine import (
     SyncPosition,
     ToDevice,
 )
+
+MOST_ROUNDS: Final = 200
+"""More than any correct machine needs to send what it has to send."""
 
 
 class Refused(Exception):
@@ -59,15 +64,21 @@ class Client:
         await self.machine.mark_sent(request, self.call(sent.method, sent.path, sent.body))
 
     async def send_all(self, *kinds: type[Request]) -> list[Request]:
-        """Send outgoing requests of some kinds, or of all kinds, until there are none left. Return them."""
+        """Send outgoing requests of some kinds, or of all kinds, until there are none left. Return them.
+
+        Raises ``CheckError`` if there is no end to them, as with a process whose cache never learns of its commits.
+        """
         sent: list[Request] = []
-        while requests := [
-            request for request in await self.machine.outgoing_requests() if not kinds or isinstance(request, kinds)
-        ]:
+        for _ in range(MOST_ROUNDS):
+            requests = [
+                request for request in await self.machine.outgoing_requests() if not kinds or isinstance(request, kinds)
+            ]
+            if not requests:
+                return sent
             for request in requests:
                 await self.send(request)
             sent += requests
-        return sent
+        raise CheckError(f"after {MOST_ROUNDS} rounds of sending, the machine has still requests to send")
 
     def ask(self, position: SyncPosition) -> Json:
         """Make a sync request from a position, and return the response. Raises ``Refused``."""
