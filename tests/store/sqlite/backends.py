@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from checking.replay.world import forget_version
 from unwedged.protocol.identifiers import Epoch, InstanceId, Milliseconds, Version
 from unwedged.protocol.lease import Lease
 from unwedged.store import statements
@@ -43,7 +44,7 @@ class Store:
 
     def reset(self, row: Lease = Lease(Epoch(0), None, Milliseconds(0), wanted=False), label: str = "") -> None:  # noqa: B008 (immutable)
         self.resets += 1
-        self.backend._newest, self.backend._rolled_back = Version(0), False
+        forget_version(self.backend)
         self.raw.execute("BEGIN")
         self.raw.execute("DELETE FROM record")
         self.raw.execute("DELETE FROM change")
